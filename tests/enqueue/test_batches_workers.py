@@ -138,9 +138,9 @@ def test_the_callbacks_run_once_after_all_runs_while_workers_are_killed_and_froz
 def test_a_worker_killed_around_the_last_end_neither_loses_nor_doubles_the_callbacks(
     pair: PolicyPair, point: str
 ) -> None:
+    doomed = pair.start_killed_at(point, threads=1)
     with dexpy.batch(**callbacks()) as batch:
         batch.add(Statement(customer=1))
-    doomed = pair.start_killed_at(point, threads=1)
     eventually(lambda: pair.reached(point), f"a worker dies at {point}", WAIT_S, pair.output)
     doomed.stop()
     pair.start(threads=2)

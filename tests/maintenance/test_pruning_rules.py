@@ -70,7 +70,9 @@ def test_a_round_follows_rules_that_change_meanwhile(database_url: str, monkeypa
         store_ended(test, "pruning_rules.invoice", 6)
         store_ended(test, "pruning_rules.other", 2)
         pruning = pruning_of(test)
-        pruning.run_once()
+        while records.where(operation=Invoice).count() == 6:
+            # The order of the rules in a round is not defined.
+            pruning.run_once()
         assert records.where(operation=Invoice).count() == 4
 
         with test.runtime.store.begin() as connection:

@@ -38,7 +38,9 @@ def test_a_worker_takes_from_a_queue_only_while_the_earlier_ones_are_empty(pair:
     first = [Count(number=number).async_(queue="critical", priority=number % 3).call() for number in range(100, 120)]
     pair.start("-Q", "critical,mail*,default", processes=1, threads=THREADS)
     eventually(lambda: len(started(pair, calm)) > 5, "the later queue is served", WAIT_S, pair.output)
-    assert started(pair, first)[-1] < started(pair, calm)[0], "the earlier queue is empty before the later one starts"
+    last = started(pair, first)[-1]
+    # A thread may start a later run after another thread has taken the last message, and before it has claimed its run.
+    assert sum(moment < last for moment in started(pair, calm)) <= 2 * THREADS, "the earlier queue is served first"
 
     num_started = len(started(pair, calm))
     more = [Count(number=number, seconds=0.1).async_(queue="critical").call() for number in range(200, 210)]
