@@ -107,6 +107,7 @@ class Isolated:
             RuntimeError: There were too many runs.
 
         Example:
+            >>> from datetime import timedelta
             >>> from dexpy import Every, Operation, Recurring
             >>> from dexpy.testing import isolated
             >>> class CloseDay(Operation):
@@ -114,7 +115,7 @@ class Isolated:
             ...     def perform(self) -> str:
             ...         return f"{self.scheduled_for:%H:%M}"
             >>> with isolated() as test:
-            ...     [ticket.result() for ticket in test.run_for(timedelta(days=2), recurring=["close_day"])]
+            ...     [ticket.result(1) for ticket in test.run_for(timedelta(days=2), recurring=["close_day"])]
             ['23:00', '23:00']
         """
         span = Span(self.runtime)
