@@ -389,6 +389,8 @@ def recorded_runs() -> None:
     assert_type(records.attempts("op_1"), list[records.Attempt])
     assert_type(records.where(params={"customer": 42}).select(), Select[Any])
     assert_type(dexpy.records.where().limit(3).page(10).next, str | None)
+    # Names of columns of the application are known at run time only, where an unknown one is an error.
+    dexpy.records.where(tenant="acme")
     one_by_one: Iterator[records.Record] = iter(records.pending())
     print(one_by_one)
     assert_type(records.prune(older_than=dt.timedelta(days=30), statuses=["done"], batch=100, dry_run=True), int)

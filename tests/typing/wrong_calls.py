@@ -134,7 +134,7 @@ ticket.wait(3).value  # wrong: it may be an Err or None
 ticket.status = "done"  # wrong: a ticket is not for writing
 data: str = Download().call()  # wrong: it returns bytes
 
-records.where(state="failed")  # wrong: no such filter
+records.where(queue=7)  # wrong: the name of a queue
 records.where(since=3)  # wrong: a moment or a timedelta
 records.failed().frist()  # wrong: no such method
 late: str = records.get("op_1").duration  # wrong: a timedelta or None
