@@ -36,17 +36,15 @@ from dexpy.database.tables import queues as queue_names
 from dexpy.database.tables import records
 from dexpy.declaration import registry
 from dexpy.deferred.deferral import defer
-from dexpy.enqueue.current_dispatcher import current_dispatcher
-from dexpy.enqueue.dispatcher import Dispatcher
-from dexpy.foundation.errors import NotRecorded, OptionsError, did_you_mean
+from dexpy.enqueue.stored_changes import checked_text, checked_until, recording_store, write_in
+from dexpy.foundation.errors import OptionsError, did_you_mean
 from dexpy.foundation.safe_text import is_plain_text, shortened
 from dexpy.liveness import worker_registry
-from dexpy.policies.options import Delay, check_in_utc, check_queue, delay_seconds
+from dexpy.policies.options import Delay, check_queue, delay_seconds
 from dexpy.recording import pauses as pause_rows
 from dexpy.recording.pauses import Kind, Pause
 from dexpy.recording.queue_counts import QueueCounts, count_runs
 from dexpy.recording.store import Store
-from dexpy.transactions.sessions import check_session_or_connection, is_async
 from dexpy.worker.process import class_queues
 
 if TYPE_CHECKING:
@@ -57,6 +55,8 @@ if TYPE_CHECKING:
 __all__ = ["Pause", "Queue", "all", "get", "pause", "pauses", "resume"]
 
 T = TypeVar("T")
+SUBJECT = "queues"
+"""What requires a database, in messages."""
 WINDOW = timedelta(minutes=5)
 """The default window in which ended runs are counted."""
 LONGEST_WINDOW_S = 366 * 86400.0
@@ -130,9 +130,9 @@ def pause(
     if for_ is not None and until is not None:
         raise OptionsError(f"{where}: expected for_ or until, got both. Leave out one of them.")
     values: dict[str, Any] = {
-        "paused_by": _checked_text(by, "by", 255, where),
-        "reason": _checked_text(reason, "reason", 1000, where),
-        "paused_until": _checked_until(until, where) if for_ is None else after(_checked_for(for_, where)),
+        "paused_by": checked_text(by, "by", 255, where),
+        "reason": checked_text(reason, "reason", 1000, where),
+        "paused_until": checked_until(until, where) if for_ is None else after(_checked_for(for_, where)),
     }
 
     def write(connection: Connection) -> Pause:
@@ -308,44 +308,9 @@ def _checked_for(for_: Delay, where: str) -> float:
     return min(seconds, 100 * 366 * 86400.0)
 
 
-def _checked_until(until: object, where: str) -> datetime | None:
-    if until is None:
-        return None
-    if not isinstance(until, datetime) or until.utcoffset() is None:
-        raise OptionsError(f"{where}: until={shortened(until)}: expected an aware datetime.")
-    check_in_utc(until, f"{where}: until")
-    return until
-
-
-def _checked_text(text: object, name: str, longest: int, where: str) -> str | None:
-    if text is not None and (not is_plain_text(text) or len(text) > longest):
-        raise OptionsError(f"{where}: {name}={shortened(text)}: expected a str of at most {longest} characters.")
-    return text
-
-
 def _store(where: str) -> Store:
-    store = _dispatcher(where).store
-    assert store is not None  # noqa: S101 - checked there
-    return store
-
-
-def _dispatcher(where: str) -> Dispatcher:
-    dispatcher = current_dispatcher.get()
-    if dispatcher.store is None:
-        raise NotRecorded(
-            f"{where}: queues require a database, but nothing is recorded in this process. "
-            "Configure one: dexpy.configure(database=...)."
-        )
-    return dispatcher
+    return recording_store(where, SUBJECT)
 
 
 def _write(session: Any, where: str, write: Callable[[Connection], T]) -> T:
-    dispatcher = _dispatcher(where)
-    if session is not None:
-        session = check_session_or_connection(session, f"{where} session=")
-        if is_async(session):
-            raise OptionsError(
-                f"{where}: session=: expected a Session or Connection, got an {type(session).__name__}. "
-                "Write: await session.run_sync(lambda session: queues.pause(..., session=session))."
-            )
-    return dispatcher.write_joined(session, write)
+    return write_in(session, where, SUBJECT, "queues.pause", write)

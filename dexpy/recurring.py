@@ -33,18 +33,23 @@ from dexpy.declaration.contract import Contract
 from dexpy.declaration.props import decode_props
 from dexpy.declaration.recurring import Missed, Overlap, Recurring, check_key, why_not_recurring
 from dexpy.deferred.deferral import defer
-from dexpy.enqueue.current_dispatcher import current_dispatcher
-from dexpy.enqueue.dispatcher import Dispatcher
 from dexpy.enqueue.jobs import PreparedJob
 from dexpy.enqueue.recurring_runs import prepare_run
+from dexpy.enqueue.stored_changes import (
+    checked_session,
+    checked_text,
+    checked_until,
+    recording_dispatcher,
+    recording_store,
+    write_in,
+)
 from dexpy.foundation.errors import (
     DeclarationError,
-    NotRecorded,
     OptionsError,
 )
 from dexpy.foundation.safe_text import is_plain_text, shortened
 from dexpy.operation import Operation
-from dexpy.policies.options import Delay, check_in_utc
+from dexpy.policies.options import Delay
 from dexpy.recording import recurring_queries, recurring_tasks
 from dexpy.recording.encryption import decrypt
 from dexpy.recording.recurring_queries import RecurringTask
@@ -53,7 +58,6 @@ from dexpy.recording.store import Store
 from dexpy.runtime import current_runtime
 from dexpy.schedules.schedule import Schedule, in_utc
 from dexpy.schedules.zones import zone_of
-from dexpy.transactions.sessions import check_session_or_connection, is_async
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -78,6 +82,10 @@ __all__ = [
 T = TypeVar("T")
 _t = recurring.c
 _KEPT: Any = object()
+SUBJECT = "recurring tasks"
+"""What requires a database, in messages."""
+EXAMPLE = "recurring.add"
+"""The call of the advice for sessions of asyncio."""
 MAX_TICKS = 10_000
 MAX_COUNT = 2**31 - 1
 
@@ -151,7 +159,7 @@ def add(
     )
     definition = TaskDefinition.of(contract, task, "api", current_runtime().settings.zone)
     _check_complete(contract, definition, where)
-    limits = {"until_at": _checked_until(until, where), "remaining": _checked_times(times, where)}
+    limits = {"until_at": checked_until(until, where), "remaining": _checked_times(times, where)}
 
     def write(connection: Connection) -> Row[Any]:
         now = _now(connection)
@@ -228,7 +236,7 @@ def edit(
     changes = {name: value for name, value in options.items() if value is not _KEPT}
     limits: dict[str, Any] = {}
     if until is not _KEPT:
-        limits["until_at"] = _checked_until(until, where)
+        limits["until_at"] = checked_until(until, where)
     if times is not _KEPT:
         limits["remaining"] = _checked_times(times, where)
 
@@ -275,10 +283,10 @@ def pause(
     """
     where = f"recurring.pause({shortened(key)})"
     texts = {
-        "paused_by": _checked_text(by, "by", 255, where),
-        "pause_reason": _checked_text(reason, "reason", 1000, where),
+        "paused_by": checked_text(by, "by", 255, where),
+        "pause_reason": checked_text(reason, "reason", 1000, where),
     }
-    paused_until = _checked_until(until, where)
+    paused_until = checked_until(until, where)
 
     def write(connection: Connection) -> Row[Any]:
         recurring_queries.lock(connection, key, where)
@@ -330,7 +338,7 @@ def run_now(key: str, *, session: AnySession | None = None) -> Ticket[Any]:
         UnknownOperation: This process does not declare its class, and the policies of the class are needed.
     """
     where = f"recurring.run_now({shortened(key)})"
-    dispatcher, session = _dispatcher(where), _checked_session(session, where)
+    dispatcher, session = recording_dispatcher(where, SUBJECT), checked_session(session, where, EXAMPLE)
     row = dispatcher.write_joined(session, lambda connection: recurring_queries.read(connection, key, where))
     options = TaskOptions.from_json(row.options)
     contract: Contract | None = registry.contract_of(row.operation)
@@ -485,25 +493,10 @@ def _task_of(row: Row[Any], contract: Contract) -> Recurring:
     )
 
 
-def _checked_until(until: object, where: str) -> datetime | None:
-    if until is None:
-        return None
-    if not isinstance(until, datetime) or until.utcoffset() is None:
-        raise OptionsError(f"{where}: until={shortened(until)}: expected an aware datetime.")
-    check_in_utc(until, f"{where}: until")
-    return until
-
-
 def _checked_times(times: object, where: str) -> int | None:
     if times is not None and (type(times) is not int or not 0 < times <= MAX_COUNT):
         raise OptionsError(f"{where}: times={shortened(times)}: expected an int of at least 1, or None for no limit.")
     return times
-
-
-def _checked_text(text: object, name: str, longest: int, where: str) -> str | None:
-    if text is not None and (not is_plain_text(text) or len(text) > longest):
-        raise OptionsError(f"{where}: {name}={shortened(text)}: expected a str of at most {longest} characters.")
-    return text
 
 
 def _first_after(schedule: Schedule, moment: datetime, until: datetime | None) -> datetime | None:
@@ -547,35 +540,11 @@ def _require_api(row: Row[Any], where: str) -> None:
 
 
 def _store(where: str) -> Store:
-    store = _dispatcher(where).store
-    assert store is not None  # noqa: S101 - checked there
-    return store
-
-
-def _dispatcher(where: str) -> Dispatcher:
-    dispatcher = current_dispatcher.get()
-    if dispatcher.store is None:
-        raise NotRecorded(
-            f"{where}: recurring tasks require a database, but nothing is recorded in this process. "
-            "Configure one: dexpy.configure(database=...)."
-        )
-    return dispatcher
-
-
-def _checked_session(session: Any, where: str) -> Any:
-    if session is None:
-        return None
-    checked = check_session_or_connection(session, f"{where} session=")
-    if is_async(checked):
-        raise OptionsError(
-            f"{where}: session=: expected a Session or Connection, got an {type(checked).__name__}. "
-            "Write: await session.run_sync(lambda session: recurring.add(..., session=session))."
-        )
-    return checked
+    return recording_store(where, SUBJECT)
 
 
 def _write(session: Any, where: str, write: Callable[[Connection], T]) -> T:
-    return _dispatcher(where).write_joined(_checked_session(session, where), write)
+    return write_in(session, where, SUBJECT, EXAMPLE, write)
 
 
 def _now(connection: Connection) -> datetime:
