@@ -30,7 +30,7 @@ LATE = {
 }
 """Names that are imported at their first use, because they import SQLAlchemy or are rarely used."""
 LIMIT = 13
-TRIES = 5
+TRIES = 12
 
 
 def in_a_fresh_process(code: str, environment: dict[str, str], folder: Path) -> str:

@@ -151,7 +151,7 @@ class Switch(Kind):
         return str(value).lower()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Duration(Kind):
     """A number with a unit; the setting is in seconds.
 
@@ -183,7 +183,7 @@ class Duration(Kind):
         return format_duration(value)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class KeepDuration(Kind):
     """A duration, or ``forever``, which is None as a setting.
 
@@ -214,7 +214,7 @@ class KeepDuration(Kind):
         return FOREVER if value is None else self.duration.display(value)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Number(Kind):
     """A whole number.
 
@@ -254,7 +254,7 @@ class Number(Kind):
         return self.unlimited if value is None else str(value)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Size(Kind):
     """A size of memory with its unit; the setting is in bytes.
 
@@ -380,7 +380,7 @@ class Applications(Kind):
         return ",".join(value)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Text(Kind):
     """A text.
 
@@ -406,7 +406,7 @@ class Text(Kind):
         return text
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Choice(Kind):
     """One of several words.
 
